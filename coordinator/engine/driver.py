@@ -66,6 +66,9 @@ logger = structlog.get_logger(__name__)
 
 # For participants that are not configured (any more).
 _NO_POLICY = RetryPolicy()
+# A row that was durable and is not in the log is awaited for this long after its transaction began or was
+# decided. A log of several machines may show it late. Later on it was purged, or the log has lost it.
+MISSING_ROW_AWAITED_S = 600.0
 # Each answer is compared with them, and the members of an enumeration are slow to look up.
 _SUCCEEDED, _FAILED = OutcomeCode.SUCCEEDED, OutcomeCode.FAILED
 _CONFIRMED = TransactionState.CONFIRMED
@@ -291,14 +294,20 @@ class Driver:
                 self._spans.phase_ended(tx, entry.phase_began_at, now)
                 entry.phase_began_at = now
 
-    def _on_saved(self, changed: Sequence[Transaction], written: Sequence[bool]) -> None:
+    def _on_saved(self, changed: Sequence[Transaction], written: Sequence[bool | None]) -> None:
         now = self._clock.now()
         self._observer.changed(list(compress(changed, written)))
         sample = changed[len(changed) // 2]
+        missing: list[str] = []
         for tx, was_written in zip(changed, written, strict=True):
             if not self._is_change_wanted(tx):
                 continue  # it was lost and taken again in the meantime
             entry = self.live[tx.gid]
+            if was_written is None:
+                missing.append(tx.gid)
+                if now - entry.phase_began_at < MISSING_ROW_AWAITED_S:
+                    self.writer.put_later(tx)
+                    continue
             if not was_written:
                 self._transactions.lose(entry)
                 continue
@@ -310,6 +319,13 @@ class Driver:
                     self._spans.phase_ended(tx, entry.phase_began_at, now)
                 entry.phase_began_at = now
             self._advance(entry, Saved(), now)
+        if missing:
+            self._report_missing(missing)
+
+    def _report_missing(self, gids: Sequence[str]) -> None:
+        """Report that rows which were durable are not in the log. One line, however many they are."""
+        logger.error("rows of transactions are missing from the log", count=len(gids), gid=gids[0])
+        self._observer.anomaly(Anomaly.ROW_MISSING, count=len(gids), gid=gids[0])
 
     def _on_refused(self, begun: Sequence[Transaction], error: LogError) -> None:
         for tx in begun:

@@ -44,7 +44,7 @@ _NOTE_BYTES = 4 * NOTE_CHARACTERS_MAX + 64
 # Pauses between attempts while the log is unavailable.
 RETRY_FIRST_S = 0.05
 RETRY_MAX_S = 1.0
-# The pause before a rejected change is written again.
+# The pause before a change that was rejected, or whose row is missing, is written again.
 REJECTED_RETRY_S = 5.0
 
 logger = structlog.get_logger(__name__)
@@ -84,7 +84,7 @@ class LogWriter:
         log: Log,
         *,
         on_begun: Callable[[Sequence[Transaction], Sequence[Record | None]], None],
-        on_saved: Callable[[Sequence[Transaction], Sequence[bool]], None],
+        on_saved: Callable[[Sequence[Transaction], Sequence[bool | None]], None],
         on_refused: Callable[[Sequence[Transaction], LogError], None],
         is_wanted: Callable[[Transaction], bool],
         flush_policy: Callable[[float], FlushPolicy],
@@ -140,7 +140,7 @@ class LogWriter:
 
     def _new_queues(self) -> _Queues:
         def batcher(
-            send: Callable[[list[Transaction]], Coroutine[Any, Any, None]], items_max: int = BATCH_MAX
+            send: Callable[[list[Transaction]], Coroutine[Any, Any, None] | None], items_max: int = BATCH_MAX
         ) -> Batcher[Transaction]:
             return Batcher(
                 send,
@@ -224,6 +224,10 @@ class LogWriter:
         queues = self._queues[self._queues_of[self._log.cell_of(tx.gid)]]
         (queues.saves if tx.version else queues.begins).put(tx)
 
+    def put_later(self, tx: Transaction) -> None:
+        """Write a change again after a pause: its row may appear."""
+        asyncio.get_running_loop().call_later(REJECTED_RETRY_S, self.put, tx)
+
     @property
     def backlog(self) -> int:
         return sum([len(queues) for queues in self._queues])
@@ -242,21 +246,22 @@ class LogWriter:
                 for batcher in (queues.begins, queues.saves, queues.rejected_saves):
                     self._tasks.create_task(batcher.run())
 
-    async def _begin(self, batch: list[Transaction]) -> None:
-        await self._write(self._begins, batch, was_rejected=False)
+    def _begin(self, batch: list[Transaction]) -> Coroutine[Any, Any, None] | None:
+        return self._write(self._begins, batch, was_rejected=False)
 
-    async def _save(self, waiting: list[Transaction]) -> None:
-        await self._save_wanted(waiting, was_rejected=False)
+    def _save(self, waiting: list[Transaction]) -> Coroutine[Any, Any, None] | None:
+        return self._save_wanted(waiting, was_rejected=False)
 
-    async def _save_again(self, waiting: list[Transaction]) -> None:
+    def _save_again(self, waiting: list[Transaction]) -> Coroutine[Any, Any, None] | None:
         """Write changes that were rejected before, which is in the journal."""
-        await self._save_wanted(waiting, was_rejected=True)
+        return self._save_wanted(waiting, was_rejected=True)
 
-    async def _save_wanted(self, waiting: list[Transaction], *, was_rejected: bool) -> None:
+    def _save_wanted(
+        self, waiting: list[Transaction], *, was_rejected: bool
+    ) -> Coroutine[Any, Any, None] | None:
         # A transaction may have been lost, and taken again, while its change waited here.
         batch = [tx for tx in waiting if self._is_wanted(tx)]
-        if batch:
-            await self._write(self._saves, batch, was_rejected=was_rejected)
+        return self._write(self._saves, batch, was_rejected=was_rejected) if batch else None
 
     def _refuse(self, tx: Transaction, error: LogRejected) -> None:
         self._on_refused((tx,), error)
@@ -267,18 +272,19 @@ class LogWriter:
 
     # --- the writes -----------------------------------------------------------
 
-    async def _write(self, kind: _Kind[T], batch: list[Transaction], *, was_rejected: bool) -> None:
-        """Write a batch, in one commit if its cells are at one place. `was_rejected`: before."""
+    def _write(
+        self, kind: _Kind[T], batch: list[Transaction], *, was_rejected: bool
+    ) -> Coroutine[Any, Any, None] | None:
+        """Return the write of a batch, one commit if its cells are at one place. `was_rejected`: before."""
         if len(self.cells) == 1:
-            await self._write_alone(kind, 0, batch, was_rejected=was_rejected)
-            return
-        commits = list(self._commits(batch))
-        if len(commits) > 1:
-            # A cell has left the group since its transactions were queued. None waits for another.
-            for by_cell in commits:
-                self._start(self._commit(kind, by_cell, was_rejected=was_rejected))
-            return
-        await self._commit(kind, commits[0], was_rejected=was_rejected)
+            return self._write_alone(kind, 0, batch, was_rejected=was_rejected)
+        commits = [self._commit(kind, by_cell, was_rejected=was_rejected) for by_cell in self._commits(batch)]
+        if len(commits) == 1:
+            return commits[0]
+        # A cell has left the group since its transactions were queued. None waits for another.
+        for commit in commits:
+            self._start(commit)
+        return None
 
     def _commits(self, batch: Sequence[Transaction]) -> Iterator[ByCell]:
         """Return the transactions of each commit by cell."""
@@ -289,11 +295,13 @@ class LogWriter:
             commits.setdefault(key, {}).setdefault(cell, []).append(tx)
         yield from commits.values()
 
-    async def _commit(self, kind: _Kind[T], by_cell: ByCell, *, was_rejected: bool) -> None:
+    def _commit(self, kind: _Kind[T], by_cell: ByCell, *, was_rejected: bool) -> Coroutine[Any, Any, None]:
         if len(by_cell) == 1:
             ((cell, batch),) = by_cell.items()
-            await self._write_alone(kind, cell, batch, was_rejected=was_rejected)
-            return
+            return self._write_alone(kind, cell, batch, was_rejected=was_rejected)
+        return self._write_together(kind, by_cell)
+
+    async def _write_together(self, kind: _Kind[T], by_cell: ByCell) -> None:
         asked_at = self._clock.now()
         try:
             written = await kind.together(by_cell)
@@ -323,54 +331,54 @@ class LogWriter:
     async def _write_alone(
         self, kind: _Kind[T], cell: int, batch: list[Transaction], *, was_rejected: bool
     ) -> None:
-        """Write a batch of one cell until its outcome is known."""
-        rejected = await self._write_or_halve(kind, cell, batch)
+        """Write a batch of one cell until its outcome is known; if the log rejects it, its halves."""
+        rejected: list[tuple[Transaction, LogRejected]] = []
+        # What is left to be written, and will be written in one commit each.
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            try:
+                await self._until_known(kind, cell, part)
+            except LogRejected as error:
+                if len(part) == 1:
+                    self._observer.anomaly(Anomaly.LOG_REJECTED, gid=part[0].gid, error=error.explained)
+                    rejected.append((part[0], error))
+                else:
+                    middle = len(part) // 2
+                    parts += part[middle:], part[:middle]
         if rejected and not was_rejected:
-            first, error = rejected[0]
+            first, why = rejected[0]
             # One line, however many they are.
             logger.error(
                 "the log rejected writes of transactions",
                 count=len(rejected),
                 gid=first.gid,
-                error=error.explained,
+                error=why.explained,
             )
-        for tx, error in rejected:
-            kind.on_rejected(tx, error)
+        for tx, why in rejected:
+            kind.on_rejected(tx, why)
 
-    async def _write_or_halve(
-        self, kind: _Kind[T], cell: int, batch: list[Transaction]
-    ) -> list[tuple[Transaction, LogRejected]]:
-        """Write a batch; if the log rejects it, write its halves. Return what is at fault, and why."""
-        asked_at = self._clock.now()
-        try:
-            written = await self._until_known(cell, lambda: kind.alone(self._log.cells[cell], batch))
-        except LogRejected as error:
-            if len(batch) == 1:
-                self._observer.anomaly(Anomaly.LOG_REJECTED, gid=batch[0].gid, error=error.explained)
-                return [(batch[0], error)]
-            middle = len(batch) // 2
-            return [
-                one
-                for half in (batch[:middle], batch[middle:])
-                for one in await self._write_or_halve(kind, cell, half)
-            ]
-        self._observer.written(kind.name, len(batch), self._clock.now() - asked_at)
-        kind.on_written(batch, written)
-        return []
+    async def _until_known(self, kind: _Kind[T], cell: int, batch: list[Transaction]) -> None:
+        """Write a batch of one cell in one commit, again and again until its outcome is known.
 
-    async def _until_known(self, cell: int, write: Callable[[], Awaitable[T]]) -> T:
+        Raises:
+            LogRejected: nothing of it is written.
+        """
         wait_s, source, health = RETRY_FIRST_S, object(), self.cells[cell]
+        asked_at, written = self._clock.now(), None
         try:
-            while True:
+            while written is None:
                 try:
-                    return await write()
+                    written = await kind.alone(self._log.cells[cell], batch)
                 except LogUnavailable as error:
                     self._observer.write_failed()
                     health.log_failed(source, error)
-                await asyncio.sleep(wait_s)
-                wait_s = min(wait_s * 2, RETRY_MAX_S)
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(wait_s * 2, RETRY_MAX_S)
         finally:
             health.log_answered(source)
+        self._observer.written(kind.name, len(batch), self._clock.now() - asked_at)
+        kind.on_written(batch, written)
 
 
 def _size(tx: Transaction) -> int:

@@ -21,6 +21,7 @@ class Anomaly(Enum):
     LOG_UNAVAILABLE = "the transaction log cannot be reached"
     LOG_RECOVERED = "the transaction log is back"
     LOG_REJECTED = "the transaction log rejected the write of one transaction"
+    ROW_MISSING = "rows that were durable are missing from the transaction log"
     QUARANTINED = "a transaction is quarantined: its row in the log cannot be used"
     BUG = "the coordinator failed at something because of a bug, and goes on; its log output has the cause"
     ADOPTED = "transactions of a dead coordinator were adopted"

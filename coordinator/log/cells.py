@@ -50,9 +50,10 @@ def cell_of(gid: str, count: int) -> int:
 class LogServers:
     """The connections of a coordinator to the servers of its log. Cells at one URL share them."""
 
-    def __init__(self, *, connections: int = 4, statement_timeout_s: float = 10.0) -> None:
+    def __init__(self, *, connections: int = 4, statement_timeout_s: float = 10.0, cells: int = 1) -> None:
         self._connections = connections
         self._statement_timeout_s = statement_timeout_s
+        self._cells = cells
         self._pools: dict[str, tuple[LogPool, OperatorPool]] = {}
 
     def at(self, url: str) -> tuple[LogPool, OperatorPool]:
@@ -65,6 +66,7 @@ class LogServers:
                     connections=self._connections,
                     statement_timeout_s=self._statement_timeout_s,
                     history=history,
+                    cells=self._cells,
                 ),
                 OperatorPool(url, statement_timeout_s=self._statement_timeout_s, history=history),
             )
@@ -119,7 +121,7 @@ class CellsLog:
 
     async def transaction_save_together(
         self, by_cell: Mapping[int, Sequence[Transaction]]
-    ) -> dict[int, list[bool]]:
+    ) -> dict[int, list[bool | None]]:
         """See `ports.Log`."""
         failpoint("log.save.before")
         counts = await self._execute(

@@ -20,9 +20,10 @@ from psycopg.pq.abc import PGresult
 from coordinator.log.servers import CLIENT_ENCODING, Place, shut_down
 from coordinator.log.statements import Statement
 
-# Lists have a statement for each choice of conditions, and each cell has its own statements; the server keeps
-# no more of them than this. The statements of one pipeline are fewer: one for each cell.
+# Lists have a statement for each choice of conditions; the server keeps no more of them than this. Each
+# further cell has its own writes, claims and reads, which are sent again and again.
 _PREPARED_MAX = 500
+_PREPARED_OF_CELL = 16
 _DEALLOCATE = b"DEALLOCATE ALL"
 _SUCCESSES = {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}
 _IDLE = TransactionStatus.IDLE
@@ -43,14 +44,15 @@ class StatementResult(Struct, frozen=True):
 class Connection:
     """A connection to the server at `place`. It ends at any failure of its own: see `ended`."""
 
-    def __init__(self, opened: AsyncConnection[Any], place: Place) -> None:
-        """Take over an open connection, which no one else may use from now on."""
+    def __init__(self, opened: AsyncConnection[Any], place: Place, *, cells: int = 1) -> None:
+        """Take over an open connection, which no one else may use from now on. `cells`: those it is for."""
         self.place = place
         self._opened = opened
         self._libpq = opened.pgconn
         self._socket = self._libpq.socket
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
+        self._prepared_max = _PREPARED_MAX + _PREPARED_OF_CELL * (cells - 1)
         # By the text of the statement.
         self._prepared: dict[str, bytes] = {}
         # Of what is under way.
@@ -70,14 +72,14 @@ class Connection:
         values = statement.encode(parameters)
         name = self._prepared.get(statement.sql) or await self._prepare(statement)
         self._send(name, values)
-        (result,) = await self._until_answered()
+        (result,) = await self._flushed()
         return self._read(result)
 
     async def execute_together(self, bound: Sequence[BoundStatement]) -> list[StatementResult]:
         """Send statements back to back, and return their results. All take effect, or none.
 
         It is one pipeline, which PostgreSQL carries out as one transaction: it commits at the end. `bound`
-        has at most `_PREPARED_MAX` of them.
+        has few: one for each cell.
 
         Raises:
             psycopg.Error, Exception: see `execute`.
@@ -88,7 +90,11 @@ class Connection:
         for name, values in zip(names, encoded, strict=True):
             self._send(name, values)
         self._libpq.pipeline_sync()
-        results = await self._until_answered()
+        try:
+            results = await self._flushed()
+        except psycopg.Error:
+            self._leave_pipeline()
+            raise
         self._libpq.exit_pipeline_mode()
         return [self._read(result) for result in results]
 
@@ -126,7 +132,7 @@ class Connection:
     async def _names(self, together: Sequence[Statement]) -> list[bytes]:
         """Return the names of prepared statements that are sent together."""
         new = {statement.sql: statement for statement in together if statement.sql not in self._prepared}
-        if len(self._prepared) + len(new) > _PREPARED_MAX:
+        if len(self._prepared) + len(new) > self._prepared_max:
             await self._forget_prepared()
             new = {statement.sql: statement for statement in together}
         for statement in new.values():
@@ -135,15 +141,15 @@ class Connection:
 
     async def _forget_prepared(self) -> None:
         self._libpq.send_query(_DEALLOCATE)
-        await self._until_answered()
+        await self._flushed()
         self._prepared.clear()
 
     async def _prepare(self, statement: Statement) -> bytes:
-        if len(self._prepared) == _PREPARED_MAX:
+        if len(self._prepared) == self._prepared_max:
             await self._forget_prepared()
         name = b"s%d" % len(self._prepared)
         self._libpq.send_prepare(name, statement.sql.encode(), [kind.oid for kind in statement.types])
-        await self._until_answered()
+        await self._flushed()
         self._prepared[statement.sql] = name
         return name
 
@@ -152,21 +158,13 @@ class Connection:
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    async def _until_answered(self) -> list[PGresult]:
-        """Send what was handed to libpq, and wait for its results. Raise the first error among them."""
-        answer: asyncio.Future[list[PGresult]] = self._loop.create_future()
-        self._answer = answer
+    def _flushed(self) -> asyncio.Future[list[PGresult]]:
+        """Send what was handed to libpq. Return the future of its results, or of their first error."""
+        answer = self._answer = self._loop.create_future()
         self._flush()
         if self._is_readable():  # it may have failed after the previous answer, which was reported then
             self._on_readable()
-        results = await answer
-        for result in results:
-            if result.status not in _SUCCESSES:
-                self._leave_pipeline()
-                error = error_from_result(result, CLIENT_ENCODING)
-                # An error of libpq itself, about the connection, has no code.
-                raise error if error.sqlstate else psycopg.OperationalError(str(error))
-        return results
+        return answer
 
     def _leave_pipeline(self) -> None:
         if not self._is_lost and self._libpq.pipeline_status:
@@ -225,8 +223,13 @@ class Connection:
         results, self._results = self._results, []
         assert answer is not None
         assert results, "the end of a statement follows its result"
-        if not answer.done():
-            answer.set_result(results)
+        if answer.done():
+            return
+        for result in results:
+            if result.status not in _SUCCESSES:
+                answer.set_exception(_error_of(result))
+                return
+        answer.set_result(results)
 
     def _fail(self, error: psycopg.Error) -> None:
         """Give the connection up. The server may have told the reason before.
@@ -245,3 +248,9 @@ class Connection:
             self._is_lost = True
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
+
+
+def _error_of(failed: PGresult) -> psycopg.Error:
+    error = error_from_result(failed, CLIENT_ENCODING)
+    # An error of libpq itself, about the connection, has no code.
+    return error if error.sqlstate else psycopg.OperationalError(str(error))

@@ -8,8 +8,9 @@ Source of the formats: the `…recv` functions of PostgreSQL's types, `array_rec
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from struct import Struct as Format
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from sqlalchemy import BigInteger, Boolean, DateTime, Double, LargeBinary, SmallInteger, Text
@@ -40,41 +41,64 @@ def _moment(value: datetime) -> bytes:
     return _long((value - _EPOCH) // _MICROSECOND)
 
 
-def _array(element: ParameterType) -> Callable[[Sequence[Any]], bytes]:
-    """Return what sends a list, whose elements may be None."""
-    encode = element.encode
+class _Element(NamedTuple):
+    """A type of values: its number and that of its arrays, and what sends a value alone and in an array.
+
+    In an array its length comes first.
+    """
+
+    oid: int
+    array_oid: int
+    encode: Callable[[Any], bytes]
+    framed: Callable[[Any], bytes]
+
+
+def _fixed(oid: int, array_oid: int, form: str) -> _Element:
+    alone = Format(f">{form}")
+    return _Element(oid, array_oid, alone.pack, partial(Format(f">i{form}").pack, alone.size))
+
+
+def _varying(oid: int, array_oid: int, encode: Callable[[Any], bytes]) -> _Element:
+    def framed(value: Any) -> bytes:
+        content = encode(value)
+        return _length(len(content)) + content
+
+    return _Element(oid, array_oid, encode, framed)
+
+
+def _array(element: _Element) -> ParameterType:
+    """Return the type of lists, whose elements may be None."""
+    framed = element.framed
     empty = _array_head(_NO_DIMENSION, 0, element.oid)
     whole = _array_head(_ONE_DIMENSION, 0, element.oid)
     with_nulls = _array_head(_ONE_DIMENSION, 1, element.oid)
+    of_one = whole + _length(1) + _LOWER_BOUND
 
     def encode_all(values: Sequence[Any]) -> bytes:
         if not values:
             return empty
-        parts = [with_nulls if None in values else whole, _length(len(values)), _LOWER_BOUND]
-        for value in values:
-            if value is None:
-                parts.append(_NULL)
-            else:
-                content = encode(value)
-                parts += _length(len(content)), content
-        return b"".join(parts)
+        if None in values:
+            parts = [_NULL if value is None else framed(value) for value in values]
+            return b"".join([with_nulls, _length(len(values)), _LOWER_BOUND, *parts])
+        if len(values) == 1:  # as it is for a lone transaction
+            return of_one + framed(values[0])
+        return b"".join([whole, _length(len(values)), _LOWER_BOUND, *map(framed, values)])
 
-    return encode_all
+    return ParameterType(element.array_oid, encode_all)
 
 
-TEXT = ParameterType(25, str.encode)
-# A type, and that of its arrays.
-_ELEMENTS: dict[type[TypeEngine[Any]], tuple[ParameterType, int]] = {
-    Boolean: (ParameterType(16, Format(">?").pack), 1000),
-    LargeBinary: (ParameterType(17, bytes), 1001),
-    BigInteger: (ParameterType(20, _long), 1016),
-    SmallInteger: (ParameterType(21, Format(">h").pack), 1005),
-    Text: (TEXT, 1009),
-    Double: (ParameterType(701, Format(">d").pack), 1022),
-    DateTime: (ParameterType(1184, _moment), 1185),
+_ELEMENTS: dict[type[TypeEngine[Any]], _Element] = {
+    Boolean: _fixed(16, 1000, "?"),
+    LargeBinary: _varying(17, 1001, bytes),
+    BigInteger: _fixed(20, 1016, "q"),
+    SmallInteger: _fixed(21, 1005, "h"),
+    Text: _varying(25, 1009, str.encode),
+    Double: _fixed(701, 1022, "d"),
+    DateTime: _varying(1184, 1185, _moment),
 }
-_SCALARS = {kind: element for kind, (element, _) in _ELEMENTS.items()}
-_ARRAYS = {kind: ParameterType(oid, _array(element)) for kind, (element, oid) in _ELEMENTS.items()}
+_SCALARS = {kind: ParameterType(element.oid, element.encode) for kind, element in _ELEMENTS.items()}
+_ARRAYS = {kind: _array(element) for kind, element in _ELEMENTS.items()}
+TEXT = _SCALARS[Text]
 
 
 def parameter_type(kind: TypeEngine[Any]) -> ParameterType:

@@ -42,7 +42,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, array, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, Insert, array, insert
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.expression import Executable
@@ -339,47 +339,83 @@ def list_statement(conditions: frozenset[str], *, keys_only: bool = False) -> St
 # --- the three writes --------------------------------------------------------
 
 
+# Of a new transaction.
+_BEGUN: Mapping[str, TypeEngine[Any]] = {
+    "gid": Text(),
+    "state": SmallInteger(),
+    "interactive": Boolean(),
+    "initiator": Text(),
+    "labels": Text(),
+    "fingerprint": LargeBinary(),
+    "branches": LargeBinary(),
+    "payloads": LargeBinary(),
+    "participants": Text(),
+    "expires_at": Double(),
+    "trace": Text(),
+    "tenant": Text(),
+}
+# More rows cost Citus less as arrays.
+VALUES_MAX = 64
+
+
 def _insert() -> Statement:
-    new = batch(
-        "new",
-        gid=Text(),
-        state=SmallInteger(),
-        interactive=Boolean(),
-        initiator=Text(),
-        labels=Text(),
-        fingerprint=LargeBinary(),
-        branches=LargeBinary(),
-        payloads=LargeBinary(),
-        participants=Text(),
-        expires_at=Double(),
-        trace=Text(),
-        tenant=Text(),
-    )
+    new = batch("new", **_BEGUN)
     now = clock()
-    values: dict[str, ColumnElement[Any]] = {
-        "gid": new.c.gid,
-        "version": constant(1),
-        "state": new.c.state,
-        "owner": text("owner"),
-        "interactive": new.c.interactive,
-        "initiator": new.c.initiator,
-        "labels": cast(new.c.labels, JSONB),
-        "fingerprint": new.c.fingerprint,
-        "branches": new.c.branches,
-        "payloads": new.c.payloads,
-        "participants": _split(new.c.participants),
-        "created_at": now.c.moment,
-        "expires_at": func.to_timestamp(new.c.expires_at),
-        "decided_at": case((new.c.state != constant(TransactionState.TRYING), now.c.moment)),
-        "trace": new.c.trace,
-        "tenant": new.c.tenant,
-    }
+    decided_at = case((new.c.state != constant(TransactionState.TRYING), now.c.moment))
+    values = _begun_values(dict(new.c.items()), now.c.moment, decided_at)
     rows = select(*values.values()).select_from(new.join(now, true()))
-    new_rows = insert(transactions).from_select(list(values), rows)
+    return _begin("transaction_begin", insert(transactions).from_select(list(values), rows))
+
+
+@cache
+def insert_values(count: int) -> Statement:
+    """Insert `count` rows, each with its own parameters (`value_names`), for Citus.
+
+    It commits the rows of a SELECT in two phases, even at one machine, and reports a success between the
+    two. If the machine is lost then, its next reader finds no row. This is sent on as one statement.
+    """
+    rows: list[Mapping[str, ColumnElement[Any]]] = []
+    for number in range(count):
+        new = {name: _typed(value_name(name, number), kind) for name, kind in _BEGUN.items()}
+        # CASE must not contain the clock there (`clock`), and VALUES can have no table beside it.
+        is_decided = new["state"] != constant(TransactionState.TRYING)
+        decided_at = func.now() + case((is_decided, literal_column("INTERVAL '0 seconds'", Interval)))
+        rows.append(_begun_values(new, func.now(), decided_at))
+    return _begin(f"transaction_begin of {count}", insert(transactions).values(rows))
+
+
+def value_name(column_name: str, row: int) -> str:
+    """Return the name of a parameter of `insert_values`."""
+    return f"{column_name}_{row}"
+
+
+def _begun_values(
+    new: Mapping[str, ColumnElement[Any]], moment: ColumnElement[Any], decided_at: ColumnElement[Any]
+) -> dict[str, ColumnElement[Any]]:
+    """Return the columns of a new row."""
+    return {
+        "gid": new["gid"],
+        "version": constant(1),
+        "state": new["state"],
+        "owner": text("owner"),
+        "interactive": new["interactive"],
+        "initiator": new["initiator"],
+        "labels": cast(new["labels"], JSONB),
+        "fingerprint": new["fingerprint"],
+        "branches": new["branches"],
+        "payloads": new["payloads"],
+        "participants": _split(new["participants"]),
+        "created_at": moment,
+        "expires_at": func.to_timestamp(new["expires_at"]),
+        "decided_at": decided_at,
+        "trace": new["trace"],
+        "tenant": new["tenant"],
+    }
+
+
+def _begin(name: str, new_rows: Insert) -> Statement:
     # What is returned is counted: Citus' own count of the rows of an ON CONFLICT is wrong.
-    return compiled(
-        "transaction_begin", new_rows.on_conflict_do_nothing(index_elements=["gid"]).returning(t.gid)
-    )
+    return compiled(name, new_rows.on_conflict_do_nothing(index_elements=["gid"]).returning(t.gid))
 
 
 def _split(names: ColumnElement[str]) -> ColumnElement[Any]:

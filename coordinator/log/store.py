@@ -23,7 +23,7 @@ database itself cannot return a row, calls for many rows are repeated row by row
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
@@ -85,11 +85,15 @@ class LogPool:
         connections: int = 4,
         statement_timeout_s: float = 10.0,
         history: History | None = None,
+        cells: int = 1,
     ) -> None:
-        """`history`: shared with the other connections of this process to the same server."""
+        """`history`: shared with the other connections of this process to the same server.
+
+        `cells`: those that are there, at most.
+        """
         self._history = history or History()
         at_most = partial(Connections, url, statement_timeout_s=statement_timeout_s, history=self._history)
-        self.statements = at_most(most=connections)
+        self.statements = at_most(most=connections, cells=cells)
         self.reads = asyncio.Semaphore(max(1, connections // 2))
         self.heartbeats = at_most(most=1)
         self.lists = at_most(most=1)
@@ -167,7 +171,7 @@ class PostgresLog:
 
     async def transaction_save_together(
         self, by_cell: Mapping[int, Sequence[Transaction]]
-    ) -> dict[int, list[bool]]:
+    ) -> dict[int, list[bool | None]]:
         """See `ports.Log`."""
         return {cell: await self.transaction_save(changed) for cell, changed in by_cell.items()}
 
@@ -182,7 +186,7 @@ class PostgresLog:
         while to_insert:
             failpoint("log.begin.before")
             try:
-                inserted = await self._execute(statements.INSERT, **insert_columns(to_insert))
+                count = await self._insert(to_insert)
             except LogRejected:
                 # An earlier try, whose outcome is unknown, may have written it.
                 if len(to_insert) == 1 and (found := await self._read([to_insert[0].gid])):
@@ -190,7 +194,7 @@ class PostgresLog:
                     break
                 raise
             failpoint("log.begin.after")
-            if inserted.count == len(to_insert):
+            if count == len(to_insert):
                 break
             rows = await self._read([tx.gid for tx in to_insert])
             others |= rows
@@ -200,12 +204,30 @@ class PostgresLog:
             others |= await self._read([tx.gid for tx in begun if first[tx.gid] is not tx])
         return [self._other(tx, others.get(tx.gid)) for tx in begun]
 
+    async def _insert(self, begun: Sequence[Transaction]) -> int:
+        """Insert transactions, and return how many were."""
+        if not self.pool.is_distributed:
+            return (await self._execute(statements.INSERT, **insert_columns(begun))).count
+        count = 0
+        for start in range(0, len(begun), statements.VALUES_MAX):
+            some = begun[start : start + statements.VALUES_MAX]
+            # Few sizes, so that each is prepared once. The first one fills it up: a gid is inserted once.
+            size = 1 << (len(some) - 1).bit_length()
+            rows = [*some, *[some[0]] * (size - len(some))]
+            values = {
+                statements.value_name(name, row): value
+                for name, column in insert_columns(rows).items()
+                for row, value in enumerate(column)
+            }
+            count += (await self._execute(statements.insert_values(size), **values)).count
+        return count
+
     def _other(self, tx: Transaction, row: Row | None) -> Record | None:
         if row is None or is_begun(tx, row, self._owner):
             return None
         return record(row)
 
-    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
+    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool | None]:
         """See `ports.Log`."""
         rows = _by_gid(changed)
         assert len({tx.gid for tx in rows}) == len(rows), "a transaction may have only one write in flight"
@@ -218,7 +240,7 @@ class PostgresLog:
         if saved.count == len(rows):
             return [True] * len(rows)
         stored = await self._read([tx.gid for tx in rows])
-        return [tx.gid in stored and is_saved(tx, stored[tx.gid], self._owner) for tx in changed]
+        return [is_saved(tx, stored[tx.gid], self._owner) if tx.gid in stored else None for tx in changed]
 
     def step_of_begin(self, begun: Sequence[Transaction]) -> Step:
         """Return the insert of new transactions, each gid once, for a commit of several cells."""
@@ -468,10 +490,8 @@ class PostgresLog:
         await self._heartbeats.execute(in_cell(statements.LEAVE, self._cell), {"owner": self._owner})
         failpoint("log.leave.after")
 
-    async def _execute(self, statement: Statement, **values: Any) -> StatementResult:
-        return await self._connections.execute(
-            in_cell(statement, self._cell), {"owner": self._owner, **values}
-        )
+    def _execute(self, statement: Statement, **values: Any) -> Coroutine[Any, Any, StatementResult]:
+        return self._connections.execute(in_cell(statement, self._cell), {"owner": self._owner, **values})
 
 
 class _LostClaims:

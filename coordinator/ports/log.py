@@ -107,7 +107,7 @@ class Log(Protocol):
 
     async def transaction_save_together(
         self, by_cell: Mapping[int, Sequence[Transaction]]
-    ) -> dict[int, list[bool]]:
+    ) -> dict[int, list[bool | None]]:
         """Write changed transactions in the same way. See `LogCell.transaction_save`."""
         ...
 
@@ -165,13 +165,14 @@ class LogCell(Protocol):
         """
         ...
 
-    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool]:
+    async def transaction_save(self, changed: Sequence[Transaction]) -> list[bool | None]:
         """Write changed transactions in one commit.
 
         Each is written only where the row still is ours and still has
         `tx.version`; the row's version rises by one. A parked one (`next_attempt_at`)
         and an ended one lose their owner. Returns, in order, whether it is written
-        (now or by an earlier try of ours); False means that another owner has it.
+        (now or by an earlier try of ours). False means that another owner has it, None
+        that there is no such row.
         """
         ...
 

@@ -40,7 +40,7 @@ class OpenLog:
         self._places = list(places)
         # Of cells that this process has followed.
         self._generations: dict[int, int] = {}
-        self._servers = LogServers(connections=connections)
+        self._servers = LogServers(connections=connections, cells=len(places))
         self._cells: list[PostgresLog] = []
         self.operator_cells: list[PostgresOperatorLog] = []
         for place in places:

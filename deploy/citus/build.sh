@@ -5,7 +5,9 @@
 # copy of PostgreSQL (the wheel stays as it is); PYTHON is one that has the wheel. Needs gcc, make, libssl-dev and
 # zlib1g-dev. It takes two minutes of CPU. Then: deploy/citus/cluster.sh DIRECTORY
 set -euo pipefail
-source=$(realpath "$1") directory=$(realpath -m "$2") python=$3
+source=$(realpath "$1") directory=$(realpath -m "$2")
+# Not resolved: a link in a virtual environment.
+python=$(realpath -s "$3")
 mkdir "$directory"
 cd "$directory"
 # As in the wheel, so that the programs find their libraries.

@@ -29,8 +29,8 @@ _DIALECT = PGDialect_psycopg(paramstyle="numeric_dollar")  # type: ignore[no-unt
 Exchange = Generator[Any, Any, Any]
 # The text of a statement, and the types of its parameters.
 _Key = tuple[bytes, tuple[int, ...]]
-# A statement, its parameters, and their types.
-_Step = tuple[bytes, Sequence[bytes], tuple[int, ...]]
+# A statement, its parameters, and their types. Before 3.3, psycopg takes lists alone.
+_Step = tuple[bytes, list[bytes], tuple[int, ...]]
 
 
 @lru_cache(256)
@@ -78,9 +78,9 @@ class LibpqStatements:
         return self._exchanged(sql, [str(value).encode() for value in values], types, begins=begins)
 
     def _exchanged(
-        self, sql: bytes, values: Sequence[bytes], types: tuple[int, ...], *, begins: bool
+        self, sql: bytes, values: list[bytes], types: tuple[int, ...], *, begins: bool
     ) -> Exchange:
-        begin: list[_Step] = [(_BEGIN, (), ())] if begins else []
+        begin: list[_Step] = [(_BEGIN, [], ())] if begins else []
         steps = [*begin, (sql, values, types)]
         try:
             results = yield from self._pipelined(steps)
@@ -116,18 +116,18 @@ class LibpqStatements:
         return results
 
     def _send(
-        self, sql: bytes, values: Sequence[bytes], types: tuple[int, ...]
+        self, sql: bytes, values: list[bytes], types: tuple[int, ...]
     ) -> list[tuple[_Key, bytes] | None]:
         """Send a statement. Return, for each of its results, the statement that it says is prepared."""
         if self.driver.prepare_threshold is None:  # as its owner has chosen
-            self._libpq.send_query_params(sql, values, types)
+            self._libpq.send_query_params(sql, values, list(types))
             return [None]
         name = self._prepared.get((sql, types))
         if name is not None:
             self._libpq.send_query_prepared(name, values)
             return [None]
         name = b"tcc_%d" % next(self._numbers)
-        self._libpq.send_prepare(name, sql, types)
+        self._libpq.send_prepare(name, sql, list(types))
         self._libpq.send_query_prepared(name, values)
         return [((sql, types), name), None]
 

@@ -290,6 +290,9 @@ FROM tcc.audit
 WHERE tcc.audit.sequence > $1::BIGINT ORDER BY tcc.audit.sequence
  LIMIT $2::BIGINT;
 
+-- transaction_begin of 2 (parameters: gid_0, state_0, owner, interactive_0, initiator_0, labels_0, fingerprint_0, branches_0, payloads_0, participants_0, expires_at_0, trace_0, tenant_0, gid_1, state_1, interactive_1, initiator_1, labels_1, fingerprint_1, branches_1, payloads_1, participants_1, expires_at_1, trace_1, tenant_1)
+INSERT INTO tcc.transactions (gid, version, state, owner, interactive, initiator, labels, fingerprint, branches, payloads, participants, created_at, expires_at, decided_at, trace, tenant) VALUES (CAST($1::TEXT AS TEXT), 1, CAST($2::SMALLINT AS SMALLINT), $3::TEXT, CAST($4 AS BOOLEAN), CAST($5::TEXT AS TEXT), CAST(CAST($6::TEXT AS TEXT) AS JSONB), CAST($7 AS BYTEA), CAST($8 AS BYTEA), CAST($9 AS BYTEA), string_to_array(CAST($10::TEXT AS TEXT), chr(10)), now(), to_timestamp(CAST($11 AS DOUBLE PRECISION)), (now() + CASE WHEN (CAST($2::SMALLINT AS SMALLINT) != 1) THEN INTERVAL '0 seconds' END), CAST($12::TEXT AS TEXT), CAST($13::TEXT AS TEXT)), (CAST($14::TEXT AS TEXT), 1, CAST($15::SMALLINT AS SMALLINT), $3::TEXT, CAST($16 AS BOOLEAN), CAST($17::TEXT AS TEXT), CAST(CAST($18::TEXT AS TEXT) AS JSONB), CAST($19 AS BYTEA), CAST($20 AS BYTEA), CAST($21 AS BYTEA), string_to_array(CAST($22::TEXT AS TEXT), chr(10)), now(), to_timestamp(CAST($23 AS DOUBLE PRECISION)), (now() + CASE WHEN (CAST($15::SMALLINT AS SMALLINT) != 1) THEN INTERVAL '0 seconds' END), CAST($24::TEXT AS TEXT), CAST($25::TEXT AS TEXT)) ON CONFLICT (gid) DO NOTHING RETURNING tcc.transactions.gid;
+
 -- audit_list (parameters: operator, target, action, before, before_us, limit)
 SELECT tcc.audit.sequence, tcc.audit.at_us, tcc.audit.operator, tcc.audit.action, tcc.audit.target, tcc.audit.reason, tcc.audit.detail, tcc.audit.on_behalf_of, tcc.audit.method, tcc.audit.peer, tcc.audit.credential, tcc.audit.role, tcc.audit.previous_hash, tcc.audit.hash
 FROM tcc.audit

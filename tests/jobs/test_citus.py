@@ -21,11 +21,12 @@ from grpc_status import rpc_status
 from coordinator.log.cells import cell_of
 from coordinator.log.migration import migrate_cells
 from coordinator.log.schema import cell_schema
+from coordinator.log.store import LogPool, PostgresLog
 from coordinator.process.log_cells import cell_places
 from tcc.common.v1 import common_pb2 as common
 from tcc.participant.v1 import participant_pb2
 from tcc.transaction.v1 import transaction_pb2 as pb
-from tests.log.transactions import sql
+from tests.log.transactions import begun, confirming, insert, parked, sql
 from tests.support.scripted_participant import SUCCEEDED, ScriptedParticipant, rejected
 from tests.support.worker import Running, branch, running, settings_for
 
@@ -227,6 +228,24 @@ async def test_a_cell_moves_online_while_all_cells_are_written(
     )
 
 
+async def test_writes_are_committed_in_one_phase(database_url: str, workers: list[int]) -> None:
+    """In two phases Citus reports a success before the second one, and a reader may find nothing."""
+    assert workers
+    settings = settings_for({}, log={"cells": CELLS}, recovery={})
+    migrate_cells(cell_places(settings.log, database_url))
+    # Citus keeps a record of each commit in two phases until it has recovered it: those of the migration.
+    await sql(database_url, "SELECT recover_prepared_transactions()")
+    log = PostgresLog(LogPool(database_url), owner="ours", name="host:1", cell=3)
+    await log.coordinator_heartbeat(lease_s=60)
+    one, two, three = await insert(log, begun("a"), begun("b"), begun("c"))
+    assert await log.transaction_save([confirming(one), confirming(two)]) == [True, True]
+    assert await log.transaction_save([parked(confirming(three), until=1.0)]) == [True]
+    assert len(await log.transaction_claim_due({"inventory": 1})) == 1
+    assert await log.transaction_release() == 3
+    assert await sql(database_url, "SELECT count(*) FROM pg_dist_transaction") == [(0,)]
+    await log.close()
+
+
 @pytest.mark.parametrize("has_home", [False, True], ids=["others", "home"])
 async def test_a_killed_worker_stops_only_its_own_cells(
     database_url: str, workers: list[int], stock: ScriptedParticipant, *, has_home: bool
@@ -237,11 +256,14 @@ async def test_a_killed_worker_stops_only_its_own_cells(
     victim = next(port for port in workers if (port == at[0]) is has_home)
     lost = [cell for cell, port in at.items() if port == victim]
     others = [cell for cell in at if cell not in lost]
+    victim_url = database_url.replace(f":{_port(database_url)}/", f":{victim}/")
+    # So that it is killed between the two phases of a commit, if there is one that has two.
+    await asyncio.to_thread(configure, victim_url, "SET commit_delay = 100000", "SET commit_siblings = 0")
     async with running(settings, database_url) as tcc:
         load = Load(tcc, stock)
         async with load.offered():
             await load.until_more(list(at))
-            cluster = kill(database_url.replace(f":{_port(database_url)}/", f":{victim}/"))
+            cluster = kill(victim_url)
             killed_at = monotonic()
             try:
                 await load.until_refused(lost)
@@ -250,6 +272,7 @@ async def test_a_killed_worker_stops_only_its_own_cells(
             finally:
                 start = ["bash", CLUSTER, cluster, str(_port(database_url))]
                 await asyncio.to_thread(subprocess.run, start, check=True, stdout=subprocess.DEVNULL)
+                await asyncio.to_thread(configure, victim_url, "RESET commit_delay", "RESET commit_siblings")
             started_at = monotonic()
             await load.until_more(list(at))
             on_at = monotonic()
@@ -269,6 +292,14 @@ async def test_a_killed_worker_stops_only_its_own_cells(
 def _port(url: str) -> int:
     with psycopg.connect(url) as db:
         return db.info.port
+
+
+def configure(url: str, *changes: str) -> None:
+    """Change settings of a node, by the ends of ALTER SYSTEM statements."""
+    with psycopg.connect(url, autocommit=True) as db:
+        for change in changes:
+            db.execute(f"ALTER SYSTEM {change}")
+        db.execute("SELECT pg_reload_conf()")
 
 
 def kill(url: str) -> Path:

@@ -161,6 +161,19 @@ async def test_the_server_keeps_a_bounded_number_of_statements(
     assert 0 < count <= 100
 
 
+async def test_the_writes_of_many_cells_stay_prepared(log_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_PREPARED_MAX", 20)
+    connections = Connections(log_url, most=1, cells=30)
+    numbered = [Statement(name="write", sql=f"SELECT {number}") for number in range(3 * 30)]
+    for some in (numbered[:30], numbered[30:60], numbered[60:], numbered[:30]):
+        await connections.execute_together([(statement, {}) for statement in some])
+    kept = Statement(name="kept", sql="SELECT count(*)::int FROM pg_prepared_statements")
+    ((count,),) = (await connections.execute(kept, {})).rows
+    # All, the two around them, and the one that counts.
+    assert count >= 3 * 30 + 1
+    await connections.close()
+
+
 async def test_a_statement_that_the_session_lost_is_prepared_in_a_new_one(
     connections: Connections,
 ) -> None:

@@ -73,13 +73,17 @@ async def other(log_url: str) -> AsyncIterator[PostgresLog]:
 
 async def fail(log: PostgresLog, proxy: Proxy, fault: Fault, call: Callable[[], Awaitable[object]]) -> None:
     """Make the call while the fault is active, with a short time limit for this call alone."""
-    patience_s = log._connections._statement_timeout_s
+    connections = log._connections
+    patience_s = connections._statement_timeout_s
     if fault in (Fault.HANG, Fault.DELAY):
-        log._connections._statement_timeout_s = 1.0
+        connections._statement_timeout_s = 1.0
+        if connections._alarm is not None:  # it was set for the usual limit
+            connections._alarm.cancel()
+            connections._alarm = None
     proxy.arm(fault)
     with pytest.raises(LogUnavailable):
         await call()
-    log._connections._statement_timeout_s = patience_s
+    connections._statement_timeout_s = patience_s
     await proxy.struck.wait()
 
 
@@ -107,7 +111,7 @@ async def test_every_kind_of_save_is_repeated_safely(
     async def write(*changed: Transaction) -> list[Transaction]:
         # Statements are prepared per kind of parameters; the lost reply must not be the preparation's.
         absent = [replace(tx, gid=f"absent-{tx.gid}") for tx in changed]
-        assert await log.transaction_save(absent) == [False] * len(changed)
+        assert await log.transaction_save(absent) == [None] * len(changed)
         await fail(log, proxy, fault, lambda: log.transaction_save(changed))
         done = 0 if fault is Fault.LOSE_REQUEST else 1
         for tx in changed:
@@ -263,6 +267,18 @@ async def test_a_server_that_accepts_but_does_not_respond_is_unavailable() -> No
         await connections.execute(GET, {"gids": []})
     silent.set()
     server.close()
+
+
+async def test_one_timer_bounds_the_time_of_each_statement(postgres: EmbeddedPostgres, log_url: str) -> None:
+    """It was set for a statement that was answered, and the one that hangs began later."""
+    async with proxied(log_url, postgres._socket_dir) as proxy:
+        connections = Connections(proxy.where, most=1, statement_timeout_s=1.0)
+        await connections.execute(GET, {"gids": []})
+        proxy.arm(Fault.HANG)
+        with pytest.raises(LogUnavailable):
+            await connections.execute(GET, {"gids": []})
+        assert not connections._began
+        await connections.close()
 
 
 async def test_a_crash_under_load_loses_nothing_that_was_acknowledged(own_postgres: EmbeddedPostgres) -> None:

@@ -14,10 +14,11 @@ from coordinator.core.model import (
     Note,
     Operation,
     TraceContext,
+    Transaction,
     TransactionState,
     TryState,
 )
-from coordinator.log import store
+from coordinator.log import statements, store
 from coordinator.log.statements import (
     ADOPT,
     CLAIM_DUE,
@@ -147,6 +148,38 @@ async def test_concurrent_inserts_of_the_same_gids_have_one_winner_each(
     )
     for one, two in zip(answers[0], reversed(answers[1]), strict=True):
         assert (one is None) != (two is None)
+
+
+async def test_begins_with_parameters_for_each_row_write_the_same(ours: PostgresLog, log_url: str) -> None:
+    """As on Citus, which commits arrays of rows in two phases. One statement, and a part of a second one."""
+    many = statements.VALUES_MAX + 3
+    await insert(ours, *[_any_begun(f"one-{number}", number) for number in range(many)])
+    ours.pool._history.is_distributed = True
+    different = [_any_begun(f"two-{number}", number) for number in range(many)]
+    assert await ours.transaction_begin(different[:2]) == [None, None]
+    assert await ours.transaction_begin(different) == [None] * many
+    rows = dict(await sql(log_url, "SELECT gid, to_jsonb(t) - 'gid' FROM transactions AS t"))
+    assert len(rows) == 2 * many
+    for number in range(many):
+        one, two = rows[f"one-{number}"], rows[f"two-{number}"]
+        for row in (one, two):
+            assert row["decided_at"] == (row["created_at"] if number % 2 else None)
+            del row["created_at"], row["decided_at"]
+        assert one == two
+
+
+def _any_begun(gid: str, number: int) -> Transaction:
+    """Return a new transaction with something in each column, or nothing where a column may have that."""
+    return begun(
+        gid,
+        state=TransactionState.CONFIRMING if number % 2 else TransactionState.TRYING,
+        interactive=number % 3 == 0,
+        initiator="Läden",
+        labels=(("number", str(number)),),
+        fingerprint=b"%d" % number,
+        trace=TraceContext(traceparent=f"00-{'a' * 32}-{'b' * 16}-01") if number % 5 else None,
+        tenant="shop" if number % 7 else "",
+    )
 
 
 async def test_empty_batches_do_nothing(ours: PostgresLog) -> None:

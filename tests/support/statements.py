@@ -25,6 +25,7 @@ LOG_STATEMENTS = [
     *(value for value in vars(statements).values() if isinstance(value, Statement)),
     *(value for value in vars(erasure).values() if isinstance(value, Statement)),
     *(value for value in vars(operator_statements).values() if isinstance(value, Statement)),
+    statements.insert_values(2),
     audit_list_statement(frozenset(AUDIT_CONDITIONS)),
     *(list_statement(frozenset({name})) for name in sorted(LIST_CONDITIONS)),
     list_statement(frozenset(LIST_CONDITIONS)),
