@@ -5,8 +5,8 @@ transactions in flight. The baseline is measured for whole transactions; an inte
 transaction mostly waits for its initiator.
 
 With `--secured`, all connections have mutual TLS, and initiators show a JWT as well. There are two
-baselines, and rounds of all three alternate: the same with mutual TLS alone, so that the ratio shows
-what authentication and authorization cost, and the same in the open.
+baselines: the same with mutual TLS alone, so that the ratio shows what authentication and authorization
+cost, and the same in the open. Rounds of all three alternate, and each of them begins a turn as often.
 
 The headline is batched with 256 in flight, or the last configuration if that was not measured.
 """
@@ -45,20 +45,27 @@ def run(options: Options) -> Report:
 
 def _secured(here: Stage, in_the_open: System, loads: Sequence[Load], options: Options) -> Report:
     """Compare a coordinator that authorizes with one that has mutual TLS alone, and one in the open."""
-    secured, tls_alone = here.start_secured()
+    systems = (*here.start_secured(), in_the_open)
     rows: list[Row] = []
     comparisons: dict[str, float] = {}
     for load in loads:
-        in_turn = [
-            [here.measure(system, load) for system in (secured, tls_alone, in_the_open)]
-            for _ in range(options.rounds)
-        ]
-        own, *baselines = ([turn[n] for turn in in_turn] for n in range(3))
+        turns = [_turn(here, systems, load, first=n % len(systems)) for n in range(options.rounds)]
+        own, *baselines = zip(*turns, strict=True)
         for name, baseline in zip(("mutual TLS", "the open"), baselines, strict=True):
             row = compared({"mode": load.mode, "in_flight": load.in_flight, "beside": name}, own, baseline)
             rows.append(row)
             comparisons |= _cpu(row)
     return _report(rows, comparisons)
+
+
+def _turn(here: Stage, systems: Sequence[System], load: Load, *, first: int) -> list[Round]:
+    """Measure each system for one round, in the order in which they are given.
+
+    `first`: the one with which the turn begins; another one each time, because its place affects a round.
+    """
+    order = [*range(first, len(systems)), *range(first)]
+    measured = {place: here.measure(systems[place], load) for place in order}
+    return [measured[place] for place in range(len(systems))]
 
 
 def _cpu(row: Row) -> dict[str, float]:

@@ -7,14 +7,15 @@ checked, and the caller is None.
 import math
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TypeAlias, cast
+from functools import partial
+from typing import Any, Protocol, TypeAlias, cast
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from coordinator.api.errors import Context
-from coordinator.core.errors import NotAuthenticated, Overloaded, Refused
+from coordinator.core.errors import NotAuthenticated, Refused, TenantLimit
 from coordinator.security import permissions
 from coordinator.security.authentication import Authenticator, Proof, credential_id
 from coordinator.security.caller import CALLER, Caller
@@ -91,7 +92,7 @@ class Access:
         """
         if permissions.is_open(method):
             return lambda _: None
-        return lambda context: self._admit(method, context, uses_tls=uses_tls)
+        return partial(self._admit, method, uses_tls=uses_tls)
 
     def check_again(self, caller: Caller, method: str) -> Caller:
         """Return an operator that once called this method, with the rights that it has now.
@@ -114,7 +115,8 @@ class Access:
         """
         auth_context = _auth_context(context)
         metadata = cast("Metadata", context.invocation_metadata() or ())
-        shown = _Shown(metadata, lambda: auth_context, context.peer, is_tls(auth_context))
+        opened = _Opened(auth_context, context.peer)
+        uses_tls = is_tls(auth_context)
         valid_until = certificate_end(auth_context)
         authenticator: Authenticator | None = None
         good_until = -math.inf
@@ -123,7 +125,7 @@ class Access:
             nonlocal authenticator, good_until
             if self.authenticator is authenticator and authenticator.now() < good_until:
                 return
-            proof = self._proof(method, shown, valid_until=valid_until)
+            proof = self._proof(method, metadata, opened, uses_tls=uses_tls, valid_until=valid_until)
             CALLER.set(proof.caller)
             authenticator, good_until = self.authenticator, min(proof.good_until, valid_until)
 
@@ -133,12 +135,18 @@ class Access:
         """Let this task go on as its caller.
 
         Raises:
-            Refused
+            Refused: this is logged, but for Overloaded, which would fill the log.
         """
-        shown = _Shown(METADATA.get(), lambda: _auth_context(context), context.peer, uses_tls)
-        caller = self._proof(method, shown, with_rate=True).caller
+        metadata = METADATA.get()
+        caller = self._proof(method, metadata, context, uses_tls=uses_tls).caller
+        if caller.client is not None:
+            try:
+                self.rates.check(caller.client)
+            except TenantLimit as error:
+                self._log(error, caller, method, metadata, context)
+                raise
         if caller.operator is not None:
-            credential = credential_id(caller, shown.metadata, shown.auth_context)
+            credential = credential_id(caller, metadata, lambda: _auth_context(context))
             caller = replace(caller, peer=context.peer(), credential=credential)
         CALLER.set(caller)
         REFUSALS.set(self._refusals)
@@ -146,56 +154,67 @@ class Access:
     def _proof(
         self,
         method: str,
-        shown: "_Shown",
+        metadata: Metadata,
+        call: "_Call",
         *,
+        uses_tls: bool,
         valid_until: float = math.inf,
-        with_rate: bool = False,
     ) -> Proof:
-        """Return who calls, and may call the method. `with_rate`: count one call.
+        """Return who makes a call, and may call the method. `valid_until`: of its certificate, if known.
 
         Raises:
-            Refused: this is logged, but for Overloaded.
+            Refused: this is logged.
         """
         caller: Caller | None = None
         try:
-            proof = self.authenticator.authenticate(
-                shown.metadata, shown.auth_context, uses_tls=shown.uses_tls
-            )
+            proof = self.authenticator.authenticate(metadata, call.auth_context, uses_tls=uses_tls)
             caller = proof.caller
             if valid_until < math.inf and self.authenticator.now() >= valid_until:
                 raise NotAuthenticated("the certificate has expired")
             permissions.check(caller, method)
-            if with_rate and caller.client is not None:
-                self.rates.check(caller.client)
-        except Overloaded:  # it has the permission, and would fill the log as well
-            raise
         except Refused as error:
-            self._refusals.log(
-                error,
-                identity=caller.principal if caller else shown.text(),
-                caller=caller,
-                action=method.removeprefix("/"),
-                missing=permissions.missing(caller, method) if caller else permissions.AN_IDENTITY,
-                peer=shown.peer(),
-            )
+            self._log(error, caller, method, metadata, call)
             raise
         return proof
 
+    def _log(
+        self, error: Refused, caller: Caller | None, method: str, metadata: Metadata, call: "_Call"
+    ) -> None:
+        self._refusals.log(
+            error,
+            identity=caller.principal if caller else _shown(metadata, call),
+            caller=caller,
+            action=method.removeprefix("/"),
+            missing=permissions.missing(caller, method) if caller else permissions.AN_IDENTITY,
+            peer=call.peer(),
+        )
 
-class _Shown(Struct, frozen=True):
-    """What a call shows of its caller. gRPC copies each part when it is asked for it."""
 
-    metadata: Metadata
-    # What gRPC has verified of the connection, and its address.
-    auth_context: Callable[[], AuthContext]
+class _Call(Protocol):
+    """What gRPC knows of a call's sender. It copies each part when it is asked for it."""
+
+    def auth_context(self) -> Any:
+        """Return what gRPC has verified of the connection: an `AuthContext`."""
+
+    def peer(self) -> str:
+        """Return the sender's address."""
+
+
+class _Opened(Struct, frozen=True):
+    """What was known of a call when it was opened."""
+
+    opened_with: AuthContext
     peer: Callable[[], str]
-    uses_tls: bool
 
-    def text(self) -> str:
-        """Return what a caller that is not authenticated has shown."""
-        names = [name for name in certificate_names(self.auth_context(), KINDS) if name.isprintable()]
-        has_token = any(key == "authorization" for key, _ in self.metadata)
-        return ", ".join([*names, *(["a token"] if has_token else [])]) or "nothing"
+    def auth_context(self) -> AuthContext:
+        return self.opened_with
+
+
+def _shown(metadata: Metadata, call: _Call) -> str:
+    """Return what a caller that is not authenticated has shown."""
+    names = [name for name in certificate_names(call.auth_context(), KINDS) if name.isprintable()]
+    has_token = any(key == "authorization" for key, _ in metadata)
+    return ", ".join([*names, *(["a token"] if has_token else [])]) or "nothing"
 
 
 def _auth_context(context: Context) -> AuthContext:

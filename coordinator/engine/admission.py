@@ -25,6 +25,8 @@ PARTICIPANT_SHARE = 0.5
 PAUSED_RETRY_AFTER_S = 5.0
 # How long a tenant that has reached its own limit is asked to wait.
 TENANT_RETRY_AFTER_S = 0.5
+# Of a tenant without live transactions.
+_NO_USE = TenantUse()
 
 
 class Admission:
@@ -90,7 +92,7 @@ class Admission:
         limits = self._transactions.tenant_limits.get(tenant)
         if limits is None:
             return
-        use = self._transactions.tenants.get(tenant, TenantUse())
+        use = self._transactions.tenants.get(tenant, _NO_USE)
         if use.live + new > limits.live_max:
             raise TenantLimit(
                 f"{tenant!r} may have {limits.live_max} live transactions", retry_after_s=TENANT_RETRY_AFTER_S

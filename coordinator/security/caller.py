@@ -1,10 +1,12 @@
 """Who calls, and as which client or operator the configuration knows it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from enum import IntEnum
 
 from msgspec import Struct
+
+from coordinator.core.model import BranchSpec
 
 # Stands for all participants, or for all actions of one.
 ANY = "*"
@@ -34,10 +36,14 @@ class Client(Struct, frozen=True, kw_only=True):
         """Return whether a transaction of this client may have the gid."""
         return gid.startswith(self.gid_prefixes)
 
-    def may_call(self, participant: str, action: str) -> bool:
-        """Return whether its transactions may have such a branch."""
-        actions = self.calls.get(participant) or self.calls.get(ANY) or ()
-        return action in actions or ANY in actions
+    def denied(self, specs: Iterable[BranchSpec]) -> BranchSpec | None:
+        """Return the first branch that its transactions may not have; None: they may have all of them."""
+        calls = self.calls
+        for spec in specs:
+            actions = calls.get(spec.participant) or calls.get(ANY) or ()
+            if spec.action not in actions and ANY not in actions:
+                return spec
+        return None
 
 
 class Operator(Struct, frozen=True, kw_only=True):

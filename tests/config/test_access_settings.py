@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from coordinator.config.commands import lines
 from coordinator.config.configuration import ConfigurationError, load, read
+from coordinator.core.model import BranchSpec
 from coordinator.process.cli import app
 from coordinator.security.caller import Client, Operator, Role
 from coordinator.security.tokens import StaticToken, token_hash, verify_token
@@ -134,10 +135,18 @@ def test_the_tables_become_one_policy(tmp_path: Path) -> None:
     assert policy.operators == {"spiffe://bank.example/ana": oncall}
     end = datetime(2030, 1, 1, tzinfo=UTC).timestamp()
     assert policy.tokens == {"shop": StaticToken(sha256="a" * 64, expires_at=end)}
-    assert shop.may_call("ledger", "debit")
-    assert shop.may_call("inventory", "anything")
-    assert not shop.may_call("ledger", "close")
-    assert not shop.may_call("payment", "debit")
+    debit, anything, close, elsewhere = (
+        BranchSpec(branch_id="1", participant=participant, action=action, payload=b"", content_type="")
+        for participant, action in (
+            ("ledger", "debit"),
+            ("inventory", "anything"),
+            ("ledger", "close"),
+            ("payment", "debit"),
+        )
+    )
+    assert shop.denied([debit, anything]) is None
+    assert shop.denied([debit, close, elsewhere]) is close
+    assert shop.denied([elsewhere]) is elsewhere
     assert shop.owns_gid("shop-1")
     assert not shop.owns_gid("shop")
 

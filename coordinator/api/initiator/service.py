@@ -368,7 +368,7 @@ class TransactionService(transaction_pb2_grpc.TransactionServiceServicer):
         )
         if client is not None:
             check_gid(client, tx.gid)
-            check_calls(client, (branch.spec for branch in tx.branches))
+            check_calls(client, [branch.spec for branch in tx.branches])
         return tx
 
     async def _begun(self, tx: Transaction, milestone: Milestone, context: Context) -> Transaction:

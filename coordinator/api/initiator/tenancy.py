@@ -66,15 +66,15 @@ def check_calls(client: Client | None, specs: Iterable[BranchSpec]) -> None:
     """
     if client is None:
         return
-    for spec in specs:
-        if not client.may_call(spec.participant, spec.action):
-            raise _refused(
-                "this client may not call the action of this participant",
-                logged_action="branch.add",
-                target=f"participant/{spec.participant}",
-                missing=f"[clients.{client.name}] calls has no {spec.participant} with {spec.action}",
-                metadata={"participant": spec.participant, "action": spec.action},
-            )
+    spec = client.denied(specs)
+    if spec is not None:
+        raise _refused(
+            "this client may not call the action of this participant",
+            logged_action="branch.add",
+            target=f"participant/{spec.participant}",
+            missing=f"[clients.{client.name}] calls has no {spec.participant} with {spec.action}",
+            metadata={"participant": spec.participant, "action": spec.action},
+        )
 
 
 def _refused(
