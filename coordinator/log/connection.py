@@ -5,6 +5,7 @@ once and not for each statement, parameters have known types, and only rows are 
 """
 
 import asyncio
+import contextlib
 import select
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -244,10 +245,12 @@ class Connection:
 
     def _stop_watching(self) -> None:
         """Watch the socket no longer: at its end it stays readable."""
-        if not self._is_lost:
-            self._is_lost = True
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
+        if self._is_lost:
+            return
+        self._is_lost = True
+        for stop in (self._loop.remove_reader, self._loop.remove_writer):
+            with contextlib.suppress(OSError):  # libpq has closed the socket: it is watched no longer
+                stop(self._socket)
 
 
 def _error_of(failed: PGresult) -> psycopg.Error:

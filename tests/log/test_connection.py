@@ -229,6 +229,7 @@ class EndingServer:
         self._postgres_socket = postgres_socket
         # What it does to the next message of the client, if not to forward it.
         self.end: Callable[[socket.socket, socket.socket], None] | None = None
+        self.may_end = threading.Event()
         self.ended = threading.Event()
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
@@ -247,6 +248,7 @@ class EndingServer:
         """Forward what there is in one direction. Return False at the end."""
         [one, *_], _, _ = select.select([client, server], [], [])
         if one is client and self.end is not None:
+            self.may_end.wait()
             self.end(client, server)
             return False
         data = one.recv(2**16)
@@ -266,25 +268,47 @@ def ends_after_the_answer(client: socket.socket, server: socket.socket) -> None:
     client.sendall(server.recv(2**16))
 
 
-@pytest.mark.parametrize("end", [ends_with_a_notice, ends_after_the_answer])
+def ends_without_a_word(_client: socket.socket, _server: socket.socket) -> None:
+    pass
+
+
+UNPREPARED = Statement(name="unprepared", sql="SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("end", "statement", "values"),
+    [
+        (ends_with_a_notice, UNPREPARED, {}),
+        (ends_after_the_answer, UNPREPARED, {}),
+        # A part of it waits to be sent.
+        (ends_without_a_word, ECHO, {"value": bytes(2**24)}),
+    ],
+)
 async def test_a_statement_fails_at_once_if_its_server_ends(
-    postgres: EmbeddedPostgres, log_url: str, end: Callable[[socket.socket, socket.socket], None]
+    postgres: EmbeddedPostgres,
+    log_url: str,
+    end: Callable[[socket.socket, socket.socket], None],
+    statement: Statement,
+    values: dict[str, object],
 ) -> None:
-    """`end`: what the server does before, while the statement is prepared.
+    """`end`: what the server does before, after the first message of the statement.
 
     It leaves the message unread, so that the socket reports an error beside what is to be read.
     """
+    bugs: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: bugs.append(context))
     with TemporaryDirectory(prefix="tcc-ending-") as directory:
         server = EndingServer(Path(directory), postgres._socket_dir / SOCKET_NAME)
         connections = Connections(f"{log_url.partition('?')[0]}?host={directory}", most=1)
         await connections.execute(ECHO, {"value": b"1"})
         server.end = end
-        unprepared = Statement(name="unprepared", sql="SELECT 1")
-        failing = asyncio.create_task(connections.execute(unprepared, {}))
+        failing = asyncio.create_task(connections.execute(statement, values))
         await asyncio.sleep(0)
         # Its end comes at once, with all that the server has sent.
+        server.may_end.set()
         assert server.ended.wait(ENDED_WITHIN_S)
         with pytest.raises(LogUnavailable):
             await asyncio.wait_for(failing, ENDED_WITHIN_S)
         await connections.close()
         server.close()
+    assert not bugs

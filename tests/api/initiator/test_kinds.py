@@ -144,7 +144,7 @@ async def test_the_local_change_decides_on_expiry(
     found: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     stock.script = answering({common.OPERATION_CHECK: SUCCEEDED if found else rejected("NOT_TRIED")})
-    await local_first(tcc, of_kind("m", MESSAGE), expiry_s=0.5)
+    await local_first(tcc, of_kind("m", MESSAGE), expiry_s=1.0)
     wait = pb.WaitTransactionRequest(gid="g", wait_for=pb.WAIT_FOR_COMPLETION)
     outcome = (await tcc.stub.WaitTransaction(wait)).outcome
     if found:
