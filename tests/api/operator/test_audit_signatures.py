@@ -193,7 +193,8 @@ async def test_a_forged_line_of_the_log_is_found(
     await act_often(log_url)
     with capture_logs() as logged:
         await coordinator.worker.auditors[HOME].state_head()
-    (stated,) = [entry for entry in logged if entry["event"] == "audit head"]
+    # Its job may have stated it as well.
+    *_, stated = [entry for entry in logged if entry["event"] == "audit head"]
     output = tmp_path / "tccd.log"
     output.write_text(json.dumps(stated | {"sequence": 11}))
     found = await verify(coordinator, "--public-key", key_file.with_suffix(".pub"), "--heads", output)
