@@ -21,18 +21,12 @@ from datetime import UTC, datetime
 import structlog
 
 from coordinator.engine.observer import Anomaly
+from coordinator.security.https import NoRedirects
 
 logger = structlog.get_logger(__name__)
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST arrives as an empty GET. Therefore a redirect is an error."""
-
-    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
-        """Do not follow the redirect."""
-
-
-_OPENER = urllib.request.build_opener(_NoRedirects)
+_OPENER = urllib.request.build_opener(NoRedirects)
 
 QUEUE_MAX = 1_000
 BATCH_MAX = 100

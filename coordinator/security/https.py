@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
+class NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirect is an error."""
+
     def redirect_request(self, *_: object) -> None:
         """Follow none: it could lead to another host, or to plain text, and a POST would become a GET."""
 
@@ -39,4 +41,4 @@ def bounded_opener(timeout_s: float, ca_file: Path | None = None) -> urllib.requ
     context = ssl.create_default_context(cafile=ca_file)
     context.set_alpn_protocols(["http/1.1"])
     context.sslsocket_class = type("_Socket", (_BoundedSocket,), {"timeout_s": timeout_s})
-    return urllib.request.build_opener(_NoRedirects, urllib.request.HTTPSHandler(context=context))
+    return urllib.request.build_opener(NoRedirects, urllib.request.HTTPSHandler(context=context))
