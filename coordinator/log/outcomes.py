@@ -6,7 +6,6 @@ they end. So no write of a transaction knows of it, and no index is needed for i
 """
 
 from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from sqlalchemy import (
@@ -32,6 +31,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from coordinator.core.model import CancelReason, TransactionState
 from coordinator.log.connection import StatementResult
+from coordinator.log.parameters import timestamp
 from coordinator.log.schema import coordinators, outcome_positions, outcomes_awaited, transactions
 from coordinator.log.statements import (
     GIDS,
@@ -47,7 +47,6 @@ from coordinator.log.statements import (
 from coordinator.ports.outcomes import Outcome, OutcomePosition, OutcomeReader
 
 t, positions, awaited = transactions.c, outcome_positions.c, outcomes_awaited.c
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OUTCOME: tuple[ColumnElement[Any], ...] = (
     t.gid,
     t.state,
@@ -194,7 +193,7 @@ async def reader(execute: Execute, owner: str, target: str) -> OutcomeReader | N
 async def set_position(execute: Execute, target: str, position: OutcomePosition) -> bool:
     """See `ports.OutcomeLog`."""
     written = await execute(
-        POSITION_SET, target=target, moment=_timestamp(position.created_at), gid=position.gid
+        POSITION_SET, target=target, moment=timestamp(position.created_at * 1e6), gid=position.gid
     )
     return written.count == 1
 
@@ -203,9 +202,9 @@ async def page(execute: Execute, after: OutcomePosition, before: float, limit: i
     """See `ports.OutcomeLog`."""
     found = await execute(
         PAGE,
-        moment=_timestamp(after.created_at),
+        moment=timestamp(after.created_at * 1e6),
         gid=after.gid,
-        before=_timestamp(before),
+        before=timestamp(before * 1e6),
         limit=limit,
     )
     return [_outcome(*row) for row in found.rows]
@@ -229,10 +228,6 @@ async def published(execute: Execute, target: str, *, ended: Sequence[str], stuc
     for statement, gids in ((ENDED, ended), (STUCK, stuck)):
         if gids:
             await execute(statement, target=target, gids=list(gids))
-
-
-def _timestamp(at: float) -> datetime:
-    return _EPOCH + timedelta(microseconds=round(at * 1e6))
 
 
 def _outcome(gid: str, state: int, stuck: bool, *row: Any) -> Outcome:  # noqa: FBT001 - a column

@@ -20,6 +20,7 @@ from sqlalchemy.types import TypeEngine
 # Timestamps are counted from here.
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_UNIX_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _length = Format(">i").pack
 _long = Format(">q").pack
@@ -99,6 +100,11 @@ _ELEMENTS: dict[type[TypeEngine[Any]], _Element] = {
 _SCALARS = {kind: ParameterType(element.oid, element.encode) for kind, element in _ELEMENTS.items()}
 _ARRAYS = {kind: _array(element) for kind, element in _ELEMENTS.items()}
 TEXT = _SCALARS[Text]
+
+
+def timestamp(us: float) -> datetime:
+    """Return the value of a parameter for a moment, in microseconds since the Unix epoch."""
+    return _UNIX_EPOCH + timedelta(microseconds=us)
 
 
 def parameter_type(kind: TypeEngine[Any]) -> ParameterType:

@@ -24,7 +24,6 @@ database itself cannot return a row, calls for many rows are repeated row by row
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import monotonic
 from typing import Any, TypeAlias
@@ -39,6 +38,7 @@ from coordinator.log.connection import StatementResult
 from coordinator.log.connections import Connections
 from coordinator.log.erasure import erase
 from coordinator.log.failures import StatementTooLong
+from coordinator.log.parameters import timestamp
 from coordinator.log.rows import (
     Columns,
     Row,
@@ -67,7 +67,6 @@ _LIST_ROWS = 100
 _LIST_BYTES = 8 * 2**20
 # A statement, and its parameters by name.
 Step: TypeAlias = tuple[Statement, Mapping[str, Any]]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LogPool:
@@ -603,11 +602,11 @@ def _list_values(chosen: ListFilter, after: ListPosition | None) -> dict[str, An
     if chosen.live is False:
         values["ended"] = True
     if chosen.created_after is not None:
-        values["created_after"] = _moment(chosen.created_after * 1e6)
+        values["created_after"] = timestamp(chosen.created_after * 1e6)
     if chosen.created_before is not None:
-        values["created_before"] = _moment(chosen.created_before * 1e6)
+        values["created_before"] = timestamp(chosen.created_before * 1e6)
     if after is not None:
-        values["after_created_at"] = _moment(after.created_at_us)
+        values["after_created_at"] = timestamp(after.created_at_us)
         values["after_gid"] = after.gid
     return values
 
@@ -616,7 +615,3 @@ def _is_about_unfinished(chosen: ListFilter) -> bool:
     """Return whether no ended transaction can match: then the many ended ones are not read."""
     only_live_states = bool(chosen.states) and not any(state.ended for state in chosen.states)
     return bool(chosen.live or chosen.stuck or chosen.held or chosen.quarantined or only_live_states)
-
-
-def _moment(us: float) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)
