@@ -372,31 +372,33 @@ def _validity(check: str, file: Path, begins: datetime, ends: datetime, now: dat
 def _collector(endpoint: str) -> CheckResult:
     """Check only that something listens: a collector reports what it accepts when spans arrive."""
     host, _, port = endpoint.partition("://")[2].rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S).close()
-    except OSError as error:
-        return warning(
-            "tracing.endpoint",
-            f"{endpoint} cannot be reached: {error.strerror or error}",
-            "start the collector, or fix [tracing] endpoint; until then only spans are lost",
-        )
-    return ok("tracing.endpoint", f"{endpoint} accepts connections")
+    return _listens(
+        "tracing.endpoint",
+        endpoint,
+        (host.strip("[]"), int(port)),
+        advice="start the collector, or fix [tracing] endpoint; until then only spans are lost",
+    )
 
 
 def _webhook(url: str) -> CheckResult:
     """Check only that something listens: an event must not be sent for a test. The URL may have a secret."""
     parts = urlsplit(url)
-    place = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-    host, _, port = place.rpartition(":")
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return _listens(
+        "events.url",
+        f"{host}:{port}",
+        (host, port),
+        advice="start the webhook's server, or fix [events] url; until then outcomes wait in the log",
+    )
+
+
+def _listens(key: str, name: str, address: tuple[str, int], *, advice: str) -> CheckResult:
+    """Check that a server accepts connections. `name`: of it, as it is shown."""
     try:
-        socket.create_connection((host, int(port)), TIMEOUT_S).close()
+        socket.create_connection(address, TIMEOUT_S).close()
     except OSError as error:
-        return warning(
-            "events.url",
-            f"{place} cannot be reached: {error.strerror or error}",
-            "start the webhook's server, or fix [events] url; until then outcomes wait in the log",
-        )
-    return ok("events.url", f"{place} accepts connections")
+        return warning(key, f"{name} cannot be reached: {error.strerror or error}", advice)
+    return ok(key, f"{name} accepts connections")
 
 
 # --- proxies ------------------------------------------------------------------
