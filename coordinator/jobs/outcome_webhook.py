@@ -29,13 +29,16 @@ class OutcomeWebhook:
         ca_file: Path | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        """`is_batched`: post batches of events. `token_file`: read for each POST."""
+        """`is_batched`: post batches of events. `token_file`, `ca_file`: read for each POST."""
         self._url = url
         self._source = source
         self._is_batched = is_batched
         self._token_file = token_file
         self._ca_file = ca_file
         self._timeout_s = timeout_s
+        # Of the last POST, and the content of `ca_file` then.
+        self._opener: urllib.request.OpenerDirector | None = None
+        self._authorities: bytes | None = None
         # Cells share the server. However long it hangs, it has one thread.
         self._posting = asyncio.Lock()
 
@@ -67,8 +70,7 @@ class OutcomeWebhook:
             if self._token_file is not None:
                 headers["Authorization"] = f"Bearer {self._token_file.read_text().strip()}"
             request = urllib.request.Request(self._url, body, headers)  # noqa: S310 - settings allow http(s) only
-            opener = bounded_opener(self._timeout_s, self._ca_file)
-            with opener.open(request, timeout=self._timeout_s):
+            with self._kept_opener().open(request, timeout=self._timeout_s):
                 pass
         except urllib.error.HTTPError as error:
             with error:
@@ -78,3 +80,13 @@ class OutcomeWebhook:
         # A header may not hold what a token file or another server has.
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise PublishError(f"the webhook failed: {type(error).__name__}") from None
+
+    def _kept_opener(self) -> urllib.request.OpenerDirector:
+        """Return the opener of the last POST, or a new one if `ca_file` has changed.
+
+        To make one takes tens of milliseconds: it reads all authorities.
+        """
+        authorities = None if self._ca_file is None else self._ca_file.read_bytes()
+        if self._opener is None or authorities != self._authorities:
+            self._opener, self._authorities = bounded_opener(self._timeout_s, self._ca_file), authorities
+        return self._opener

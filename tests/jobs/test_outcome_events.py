@@ -7,11 +7,13 @@ import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.request import OpenerDirector
 
 import pytest
 from msgspec.structs import replace
 
 from coordinator.core.model import CancelReason, TransactionState
+from coordinator.jobs import outcome_webhook
 from coordinator.jobs.outcome_events import (
     BATCH_CONTENT_TYPE,
     CONTENT_TYPE,
@@ -21,6 +23,7 @@ from coordinator.jobs.outcome_events import (
 )
 from coordinator.jobs.outcome_webhook import OutcomeWebhook
 from coordinator.ports.outcomes import Outcome, PublishError
+from coordinator.security.https import bounded_opener
 from participants.events.envelope import event_id, read, structured
 from participants.events.requests import Publish
 from tcc.transaction.v1 import transaction_pb2 as pb
@@ -160,6 +163,15 @@ async def test_a_webhook_that_hangs_is_given_up_in_time(webhook: EventWebhook) -
         await OutcomeWebhook(webhook.url, source="/here", timeout_s=0.2).publish([CONFIRMED])
 
 
+def tls_server(authority: Authority, name: str, directory: Path) -> ssl.SSLContext:
+    """Return what a server needs that has a certificate of this name."""
+    pair, file = authority.issue(name, client=False), directory / f"{name}.pem"
+    file.write_bytes(pair.certificate_pem + pair.key_pem)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file)
+    return context
+
+
 async def test_a_webhook_over_https_must_prove_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,11 +179,7 @@ async def test_a_webhook_over_https_must_prove_its_name(
     authority, trusted = Authority(), tmp_path / "ca.pem"
     trusted.write_bytes(authority.own.certificate_pem)
     for name, is_trusted in (("localhost", True), ("elsewhere", False)):
-        pair, file = authority.issue(name, client=False), tmp_path / f"{name}.pem"
-        file.write_bytes(pair.certificate_pem + pair.key_pem)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(file)
-        async with event_webhook(context) as webhook:
+        async with event_webhook(tls_server(authority, name, tmp_path)) as webhook:
             target = OutcomeWebhook(webhook.url, source="/here", ca_file=trusted)
             if is_trusted:
                 await target.publish([CONFIRMED])
@@ -179,6 +187,30 @@ async def test_a_webhook_over_https_must_prove_its_name(
             with pytest.raises(PublishError, match="CERTIFICATE_VERIFY_FAILED"):
                 await target.publish([CONFIRMED])
             assert webhook.ids == ["order-7/confirmed"] * is_trusted
+
+
+async def test_authorities_are_read_again_when_their_file_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    made: list[Path | None] = []
+
+    def counted(timeout_s: float, ca_file: Path | None) -> OpenerDirector:
+        made.append(ca_file)
+        return bounded_opener(timeout_s, ca_file)
+
+    monkeypatch.setattr(outcome_webhook, "bounded_opener", counted)
+    authority, trusted = Authority(), tmp_path / "ca.pem"
+    trusted.write_bytes(Authority().own.certificate_pem)
+    async with event_webhook(tls_server(authority, "localhost", tmp_path)) as webhook:
+        target = OutcomeWebhook(webhook.url, source="/here", ca_file=trusted)
+        with pytest.raises(PublishError, match="CERTIFICATE_VERIFY_FAILED"):
+            await target.publish([CONFIRMED])
+        trusted.write_bytes(authority.own.certificate_pem)
+        await target.publish([CONFIRMED])
+        await target.publish([CANCELLED])
+    assert webhook.ids == ["order-7/confirmed", "order-8/cancelled"]
+    assert made == [trusted, trusted]
 
 
 async def test_an_unreachable_webhook_and_a_missing_token_are_errors(tmp_path: Path) -> None:
